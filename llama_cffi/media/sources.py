@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
-from ..errors import ValidationError
+from ..errors import FetchError, ValidationError
 from .policy import MediaPolicy
 
 if TYPE_CHECKING:
@@ -243,7 +243,10 @@ def _of_url(url: str, limits: Limits, policy: MediaPolicy, where: str) -> Fetche
         )
     from .fetch import fetch
 
-    return fetch(url, policy, limits.kind, limits.max_bytes)
+    try:
+        return fetch(url, policy, limits.kind, limits.max_bytes)
+    except (FetchError, ValidationError) as e:
+        raise type(e)(f"{where}: {e}") from None
 
 
 def _too_large(limits: Limits, where: str) -> ValidationError:

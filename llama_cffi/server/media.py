@@ -100,7 +100,9 @@ def loading(where: str) -> Iterator[None]:
     try:
         yield
     except FetchError as e:
-        raise ValidationError(f"{where}: {e}") from None
+        message = str(e)
+        message = message if message.startswith(where) else f"{where}: {message}"
+        raise ValidationError(message) from None
     except ValidationError:
         raise
     except LlamaError as e:

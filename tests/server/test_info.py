@@ -65,8 +65,8 @@ def test_unknown_paths_and_methods_are_errors_in_openais_shape(server: HttpServe
     assert post(f"{server.url}/v1/models", {}).status == 405
 
 
-def test_transcription_is_refused_with_a_sentence(server: HttpServer) -> None:
-    reply = send("POST", f"{server.url}/v1/audio/transcriptions", b"x" * 100,
+def test_translation_is_refused_with_a_sentence(server: HttpServer) -> None:
+    reply = send("POST", f"{server.url}/v1/audio/translations", b"x" * 100,
                  {"content-type": "multipart/form-data; boundary=x"})  # fmt: skip
     assert reply.status == 501
     assert "audio" in reply.error["message"]

@@ -659,17 +659,32 @@ def test_items_are_counted_from_the_input() -> None:
         chat_request(wrong, store)
 
 
-@pytest.mark.parametrize("kind", ["input_image", "input_file", "input_audio"])
+ITEMS: dict[str, dict[str, Any]] = {
+    "content": {"role": "user"},
+    "output": {"type": "function_call_output", "call_id": "c"},
+}
+
+
+@pytest.mark.parametrize("kind", ["input_file", "input_video"])
 @pytest.mark.parametrize("name", ["content", "output"])
-def test_media_are_refused_with_a_sentence(kind: str, name: str) -> None:
-    items = {
-        "content": {"role": "user"},
-        "output": {"type": "function_call_output", "call_id": "c"},
-    }
-    item = {**items[name], name: [{"type": kind, "image_url": "data:,"}]}
-    message = rf"input\[1\].{name}\[0\] is .*{kind}.*leave it out, or describe it in text"
+def test_files_are_refused_with_a_sentence(kind: str, name: str) -> None:
+    item = {**ITEMS[name], name: [{"type": kind, "file_url": "data:,"}]}
+    message = rf"input\[1\].{name}\[0\] is .*{kind}.*leave it out, or give its text"
     with pytest.raises(ValidationError, match=message):
         chat_request({"input": ["x", item]})
+
+
+@pytest.mark.parametrize("name", ["content", "output"])
+def test_pictures_and_sounds_stay_parts_of_messages(name: str) -> None:
+    parts: list[dict[str, Any]] = [
+        {"type": "input_image", "image_url": "data:,"},
+        {"type": "input_audio", "input_audio": {"data": ""}},
+    ]
+    item = {**ITEMS[name], name: [*parts, {"type": "input_text", "text": "a"}]}
+    message = chat_request({"input": ["x", item]}).messages[-1]
+    assert message["content"] == [*parts, {"type": "text", "text": "a"}]
+    with pytest.raises(ValidationError, match=rf"input\[0\].{name}\[0\].file_id: there are no"):
+        chat_request({"input": [{**item, name: [{"type": "input_image", "file_id": "f"}]}]})
 
 
 JSON = st.recursive(

@@ -226,7 +226,16 @@ BEHAVIOURS: dict[str, list[str]] = {
         "the models' list tells the modalities",
         "pictures by URL, base64 and data: URI, and errors for bad ones",
         "the token count has the picture",
+        "a marker in a raw prompt stands for a picture, and needs its data",
+        "pictures can be decided about",
+        "addresses and files are refused unless they are allowed",
+        "what a text model does not take is refused by its place in the request",
         "embeddings of pictures",
+    ],
+    "transcription": [
+        "text, JSON, subtitles and streams have the same text",
+        "wrong forms and sounds are 4xx",
+        "long sounds are cut where it is quiet",
     ],
     "decisions": [
         "every shape of question is answered, in OpenAI's and System One's form",
@@ -260,13 +269,8 @@ BEHAVIOURS: dict[str, list[str]] = {
 # Those that have no test yet, for want of the feature or of the test.
 UNTESTED = frozenset(
     [
-        "messages: pictures are taken as base64 by a vision model",
         "rerank: the document with the answer comes first",
-        "security: files are read below the given folder only",
         "slot files: prompts with pictures are saved",
-        "vision: the models' list tells the modalities",
-        "vision: pictures by URL, base64 and data: URI, and errors for bad ones",
-        "vision: the token count has the picture",
         "vision: embeddings of pictures",
     ]
 )

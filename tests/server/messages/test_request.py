@@ -276,6 +276,23 @@ def assistant(*blocks: object) -> dict[str, Any]:
     return {"messages": [*HELLO["messages"], {"role": "assistant", "content": [*blocks]}]}
 
 
+def test_pictures_stay_in_their_place(family: Family) -> None:
+    text = {"type": "text", "text": "Look."}
+    blocks = [text, IMAGE, text, {"type": "image", "source": {"type": "url", "url": "u"}}]
+    parts = [
+        text,
+        {"type": "image", "source": {"data": "AA=="}},
+        text,
+        {"type": "image", "source": {"url": "u"}},
+    ]
+    (message,) = messages_of(family, {"role": "user", "content": blocks})
+    assert message == {"role": "user", "content": parts}
+    assert message["content"][1].where == "messages.0.content.1.source"
+    result = {"type": "tool_result", "tool_use_id": "t", "is_error": True, "content": [IMAGE]}
+    message = messages_of(family, {"role": "user", "content": [result]})[0]
+    assert message["content"] == [{"type": "text", "text": "Error:"}, parts[1]]
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
 CALL = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
@@ -296,11 +313,17 @@ WRONG: list[tuple[Any, str]] = [
     (user({"text": "Hi"}), "messages.0.content.0.type is missing"),
     (user({"type": "text"}), "messages.0.content.0.text is missing"),
     (user({"type": "text", "text": ["Hi"]}), "messages.0.content.0.text must be a string"),
-    (user({"type": "text", "text": "a"}, IMAGE), "messages.0.content.1.type: .*is a picture"),
+    (user({"type": "image"}), "messages.0.content.0.source is missing"),
+    (user({"type": "image", "source": {}}), "messages.0.content.0.source.type is missing"),
+    (
+        user({"type": "image", "source": {"type": "file"}}),
+        "messages.0.content.0.source.type='file'",
+    ),
+    (user({"type": "image", "source": {"type": "url"}}), "messages.0.content.0.source.url is miss"),
     (user({"type": "document", "source": {}}), "messages.0.content.0.type: .*is a document"),
     (user({"type": "search_result"}), "messages.0.content.0.type: .*cannot be used here"),
     (user(CALL), "messages.0.content.0.type: .*'tool_use' cannot be used here"),
-    (user({**RESULT, "content": [IMAGE]}), "messages.0.content.0.content.0.type: .*a picture"),
+    (user({**RESULT, "content": [{"type": "image"}]}), "messages.0.content.0.content.0.source is"),
     (user({**RESULT, "content": 5}), "messages.0.content.0.content must be a string or a list"),
     (user({**RESULT, "is_error": "no"}), "messages.0.content.0.is_error must be true or false"),
     (user({"type": "tool_result"}), "messages.0.content.0.tool_use_id is missing"),
