@@ -416,7 +416,8 @@ def _as_list(stop: str | Sequence[str] | None) -> Sequence[str]:
 # Formats of models whose files have no chat template.
 _MOONDREAM = (
     "{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content }}"
-    "{{ eos_token }}{% elif message.role == 'user' %}{{ '\n\nQuestion: ' + message.content + '\n\nAnswer:' }}"
+    "{{ eos_token }}{% elif message.role == 'user' %}"
+    "{{ '\n\nQuestion: ' + message.content + '\n\nAnswer:' }}"
     "{% else %}{{ message.content }}{% endif %}{% endfor %}"
 )
 
