@@ -28,6 +28,7 @@ from .delegate import Delegate
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_chat_format import (
     LlamaChatCompletionHandlerRegistry,
+    Llava15ChatHandler,
     TemplateChatHandler,
     template_of,
 )
@@ -211,6 +212,8 @@ class Llama:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "more")}
         self._arguments: dict[str, Any] = {**arguments, **more}
         del arguments["model_path"]
+        if isinstance(chat_handler, Llava15ChatHandler):
+            more = {**more, **chat_handler.llama_options}  # type: ignore[typeddict-item]
         config = config_of(arguments, more)
         self._native: NativeLlama | None = None
         if vocab_only:
@@ -715,7 +718,9 @@ class Llama:
         if source is None:
             return self.native.chat
         if source not in self._preparers:
-            self._preparers[source] = self.preparer(ChatRenderer(self.model, source))
+            self._preparers[source] = self.preparer(
+                ChatRenderer(self.model, source, self.engine.media)
+            )
         return self._preparers[source]
 
     def preparer(self, renderer: ChatRenderer) -> ChatPreparer:
@@ -1095,6 +1100,7 @@ class Llama:
     closed = Delegate(lambda native: native.closed)
     sampling = Delegate(lambda native: native.sampling)
     renderer = Delegate(lambda native: native.renderer)
+    modalities = Delegate(lambda native: native.modalities)
     chat = Delegate(lambda native: native.chat)
     embedder = Delegate(lambda native: native.embedder)
     embedding_stats = Delegate(lambda native: native.embedding_stats)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ..chat.template import ChatTemplate
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer, RenderedChat
 from ..generation.prompt import Prompt
+from ..hub import resolve_model
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from ..api.chat_completions import Message, Tool
     from ..binding import Model
@@ -410,78 +413,175 @@ def _as_list(stop: str | Sequence[str] | None) -> Sequence[str]:
     return [stop] if isinstance(stop, str) else stop or []
 
 
+# Formats of models whose files have no chat template.
+_MOONDREAM = (
+    "{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content }}"
+    "{{ eos_token }}{% elif message.role == 'user' %}"
+    "{{ '\n\nQuestion: ' + message.content + '\n\nAnswer:' }}"
+    "{% else %}{{ message.content }}{% endif %}{% endfor %}"
+)
+
+
 class Llava15ChatHandler:
-    """Would answer conversations with images, which are not supported yet.
+    """Answers conversations with pictures and sounds: `Llama(..., chat_handler=...)`.
+
+    All handlers are the same: the projector tells how a picture is encoded, and the model's own
+    chat template where it goes. `Llama(..., mmproj=...)` does the same without a handler.
 
     Args:
-        clip_model_path: The projector, a GGUF file.
-        verbose: Print messages.
-        **options: Others, of the handler of one model.
+        clip_model_path: The projector: a GGUF file, or `hf:owner/repo:file`.
+        verbose: Accepted; nothing is printed.
+        image_min_tokens: Least tokens of a picture, for models with pictures of any size; None and
+            -1: the model's.
+        image_max_tokens: Most tokens of a picture, likewise.
+        use_gpu: Accepted; a GPU is used if the build has one.
+        **options: Variables of the chat template, such as `enable_thinking`.
+
+    Attributes:
+        CHAT_FORMAT: A chat format in place of the model's own, for subclasses.
+        DEFAULT_SYSTEM_MESSAGE: The system message of conversations without one, for subclasses.
+        clip_model_path: As above.
+        verbose: As above.
 
     Raises:
-        ValidationError: Always.
+        ValidationError: There is no such file.
     """
+
+    CHAT_FORMAT: str | None = None
+    DEFAULT_SYSTEM_MESSAGE: str | None = None
+    _WITHOUT_TEMPLATE = "vicuna"
 
     def __init__(
         self,
-        clip_model_path: str | os.PathLike[str] | None = None,
+        clip_model_path: str | os.PathLike[str],
         verbose: bool = True,
+        *,
+        image_min_tokens: int | None = None,
+        image_max_tokens: int | None = None,
+        use_gpu: bool = True,
         **options: object,
     ) -> None:
-        raise ValidationError(
-            f"{type(self).__name__} is not available: images are not supported yet; omit the "
-            "handler for conversations of text"
-        )
+        self.clip_model_path, self.verbose = os.fspath(clip_model_path), verbose
+        is_on_hub = self.clip_model_path.startswith("hf:")
+        if not (is_on_hub or Path(self.clip_model_path).expanduser().is_file()):
+            raise ValidationError(f"clip_model_path: there is no file {self.clip_model_path}")
+        self._tokens = image_min_tokens, image_max_tokens
+        self._variables = options
 
     @classmethod
     def from_pretrained(
-        cls, repo_id: str, filename: str | None = None, **options: object
-    ) -> Llava15ChatHandler:
-        """Would load the projector from the Hugging Face hub.
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        local_dir: str | os.PathLike[str] | None = None,
+        local_dir_use_symlinks: bool | Literal["auto"] = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a projector from the Hugging Face hub, through its cache.
+
+        Args:
+            repo_id: `owner/repo`, with `@revision` if wanted.
+            filename: The file, or a pattern; None: the only one with `mmproj` in its name.
+            local_dir: A folder for the file, in place of the cache.
+            local_dir_use_symlinks: Ignored, as by huggingface_hub.
+            cache_dir: The cache of the hub.
+            **options: Arguments of the class.
 
         Raises:
-            ValidationError: Always.
+            FetchError: The file cannot be fetched.
+            ValidationError: No file in the repository matches, or several do.
         """
-        return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""))
+        spec = f"hf:{repo_id}:{filename or '*mmproj*'}"
+        return cls(resolve_model(spec, cache_dir=cache_dir, local_dir=local_dir), **options)
+
+    @property
+    def llama_options(self) -> dict[str, Any]:
+        """The arguments of `Llama` that this handler stands for."""
+        least, most = (None if n == -1 else n for n in self._tokens)
+        found = {"image_min_tokens": least, "image_max_tokens": most}
+        given = {name: n for name, n in found.items() if n is not None}
+        return {"mmproj": self.clip_model_path, **given}
+
+    def __call__(self, *, llama: Llama, messages: Sequence[Message], **options: Any) -> ChatAnswer:
+        """Return OpenAI's response, or an iterator of chunks.
+
+        Raises:
+            ValidationError: The model was opened without this handler, or an argument is out of
+                range.
+        """
+        if llama.config.mmproj != self.clip_model_path:
+            raise ValidationError(
+                f"the model was opened with mmproj={llama.config.mmproj!r}; pass this handler to "
+                "it: Llama(model_path, chat_handler=handler)"
+            )
+        chat_format = self.CHAT_FORMAT
+        if chat_format is None and not llama.model.chat_template:
+            chat_format = self._WITHOUT_TEMPLATE
+        if self.DEFAULT_SYSTEM_MESSAGE and not any(m.get("role") == "system" for m in messages):
+            messages = [{"role": "system", "content": self.DEFAULT_SYSTEM_MESSAGE}, *messages]
+        if self._variables:
+            given = options.get("chat_template_kwargs") or {}
+            options["chat_template_kwargs"] = {**self._variables, **given}
+        answer: ChatAnswer = TemplateChatHandler(chat_format or llama.chat_format)(
+            llama=llama, messages=messages, **options
+        )
+        return answer
 
 
 class MTMDChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `chatml`."""
+
+    _WITHOUT_TEMPLATE = "chatml"
 
 
 class Gemma4ChatHandler(MTMDChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `gemma`."""
+
+    _WITHOUT_TEMPLATE = "gemma"
 
 
 class ObsidianChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `chatml`."""
+
+    _WITHOUT_TEMPLATE = "chatml"
 
 
 class MoondreamChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: Moondream's."""
+
+    _WITHOUT_TEMPLATE = _MOONDREAM
 
 
 class Llava16ChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `vicuna`."""
 
 
 class NanoLlavaChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `chatml`."""
+
+    _WITHOUT_TEMPLATE = "chatml"
 
 
 class Llama3VisionAlphaChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `llama-3`."""
+
+    _WITHOUT_TEMPLATE = "llama-3"
 
 
 Llama3VisionAlpha = Llama3VisionAlphaChatHandler
 
 
 class MiniCPMv26ChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `chatml`."""
+
+    _WITHOUT_TEMPLATE = "chatml"
 
 
 class Qwen25VLChatHandler(Llava15ChatHandler):
-    """See `Llava15ChatHandler`."""
+    """See `Llava15ChatHandler`; for a model without a chat template: `chatml`."""
+
+    _WITHOUT_TEMPLATE = "chatml"
 
 
 if not TYPE_CHECKING:  # so that type checkers report names that do not exist
@@ -489,5 +589,5 @@ if not TYPE_CHECKING:  # so that type checkers report names that do not exist
     def __getattr__(name):
         hint = ""
         if name.endswith("ChatHandler"):
-            hint = ": images are not supported; text needs no handler"
+            hint = ": MTMDChatHandler is for every model with a projector; text needs no handler"
         raise AttributeError(f"{__name__} has no {name!r}{hint}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from ..binding.sampling.triggers import TriggerLike
+    from ..generation.media import ProjectorSource
     from ..generation.prompt_progress import PromptProgress
     from ..generation.sampling_params import SamplingParams
     from ..generation.sequence import StoppingCriterion
@@ -112,6 +113,9 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     cache_disk: int
     n_cpu_moe: int
     override_tensors: Mapping[str, str] | None
+    mmproj: ProjectorSource | None
+    image_min_tokens: int | None
+    image_max_tokens: int | None
     device: None
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from ..html_repr import shown_by
 from ..validation import check_int
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Image:
         found = hashlib.sha256(f"image {self.width} {self.height} ".encode())
         found.update(self.pixels.data)
         return found.digest()
+
+    _repr_html_ = shown_by("picture")
 
     def __repr__(self) -> str:
         return f"<Image {self.width}x{self.height}>"
@@ -141,6 +144,8 @@ class Audio:
         """
         rate = self.sample_rate
         return Audio(self.samples[round(start_s * rate) : round(end_s * rate)], rate)
+
+    _repr_html_ = shown_by("sound")
 
     def __repr__(self) -> str:
         return f"<Audio {self.duration_s:.2f} s at {self.sample_rate} Hz>"

@@ -2,6 +2,7 @@
 
 html.py            what every view is made of: escaped text, tables, bars, tokens on tints
 views.py           the HTML of each object; `_repr_html_` of its class calls it (html_repr.py)
+media.py           pictures and sounds in them
 display.py         `show`: what has no class of its own, such as OpenAI's responses
 collector.py       the chunks of a streamed answer, together
 magics.py          `%llama` and `%%llama`

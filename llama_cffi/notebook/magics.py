@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from ..api.llama import Llama
+    from ..media import Audio, Image
 
 __all__ = ["LlamaMagics"]
 
@@ -90,6 +91,15 @@ def _add_ask(parser: Any) -> None:
         "--messages", metavar="NAME",
         help="continue the conversation in this variable, a list of messages, which is made if it "
         "does not exist",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image", dest="images", action="append", default=[], metavar="NAME|FILE",
+        help="a picture before the prompt: a variable (of Pillow, an array, bytes, a path), a "
+        "file, or an https address; several times for several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--audio", dest="sounds", action="append", default=[], metavar="NAME|FILE",
+        help="a sound before the prompt: a variable (an Audio, bytes, a path) or a WAV file",
     )  # fmt: skip
     parser.add_argument(
         "-e", "--expand", action="store_true",
@@ -182,7 +192,13 @@ class LlamaMagics(Magics):
             if schema is not None:
                 settings["response_format"] = json_format(schema.schema)
             history = self._history(args.messages)
-            asked = {"role": "user", "content": prompt}
+            media = [
+                self._media(kind, name)
+                for kind, names in (("image", args.images), ("audio", args.sounds))
+                for name in names
+            ]
+            content = [*media, {"type": "text", "text": prompt}] if media else prompt
+            asked = {"role": "user", "content": content}
             first = [{"role": "system", "content": system}]
             if not system or (history and history[0]["role"] == "system"):
                 first = []
@@ -299,6 +315,15 @@ class LlamaMagics(Magics):
             raise UsageError(f"--schema {name}: no variable and no file: {e.strerror}") from None
         except ValueError as e:
             raise UsageError(f"--schema {name}: the file is not JSON: {e}") from None
+
+    def _media(self, kind: str, name: str) -> Image | Audio:
+        """Return the picture or sound in a variable, a file or at an address."""
+        from ..media import load_audio, load_image
+
+        found = self._variables.get(name)
+        if found is None:
+            found = name if "://" in name else Path(name)
+        return load_image(found, where=name) if kind == "image" else load_audio(found, where=name)
 
     def _history(self, name: str | None) -> list[Any]:
         """Return the messages in a variable, which is made if it does not exist."""

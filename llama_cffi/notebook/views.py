@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import html
+from . import html, media
 from .html import badge, bar, block, chip, details, dim, escape, label, paragraph, stack, table
 from .token_logprobs import token_logprobs
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..decisions import Answer, Decision
     from ..doctor import Check
     from ..libs_fetch import InstalledBuild
+    from ..media import Audio, Image
     from ..memory_plan import DevicePlan, MemoryPlan
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "fields",
     "library",
     "memory_plan",
+    "picture",
     "plain_content",
     "response",
     "response_note",
+    "sound",
     "transcript",
     "unfinished",
 ]
@@ -114,25 +117,55 @@ def _message(message: Mapping[str, Any]) -> str:
     parts = []
     if reasoning := message.get("reasoning_content"):
         parts.append(details("reasoning", f'<div style="opacity:.7">{paragraph(reasoning)}</div>'))
-    if (text := plain_content(message.get("content"))) or not message.get("tool_calls"):
-        parts.append(paragraph(text) if text else dim("(no text)"))
+    if (content := _content(message.get("content"))) or not message.get("tool_calls"):
+        parts.append(content or dim("(no text)"))
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
         parts.append(paragraph(f"→ {function.get('name')}({function.get('arguments')})", mono=True))
     return "".join(parts)
 
 
+def _content(content: object) -> str:
+    """Return texts, pictures and sounds of a message."""
+    found: list[str] = []
+    texts: list[str] = []
+    for part in _parts(content):
+        shown = media.shown_part(part)
+        if shown is None:
+            texts.append(_text(part))
+            continue
+        found += [paragraph("".join(texts)), shown] if texts else [shown]
+        texts = []
+    return "".join([*found, paragraph("".join(texts))] if any(texts) else found)
+
+
 def plain_content(content: object) -> str:
     """Return the text of a message; other parts are named."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, Iterable):
-        return str(content)
-    return "".join(
-        str(part.get("text", "")) if part.get("type") == "text" else f"[{part.get('type')}]"
-        for part in content
-        if isinstance(part, Mapping)
-    )
+    return "".join(media.label(part) or _text(part) for part in _parts(content))
+
+
+def _parts(content: object) -> list[Any]:
+    if content is None or isinstance(content, (str, Mapping)):
+        return [content] if content else []
+    is_list = isinstance(content, Iterable) and media.label(content) is None
+    return [*content] if is_list else [content]  # type: ignore[misc]
+
+
+def _text(part: object) -> str:
+    """Return a part that is no picture or sound."""
+    if isinstance(part, Mapping):
+        return str(part.get("text", "")) if part.get("type") == "text" else f"[{part.get('type')}]"
+    return str(part)
+
+
+def picture(image: Image) -> str:
+    """Return a picture."""
+    return block(media.picture(image))
+
+
+def sound(audio: Audio) -> str:
+    """Return a sound."""
+    return block(media.sound(audio))
 
 
 def unfinished(message: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.tiny_projectors import write_projector
 
 import llama_cffi
 import llama_cffi.llama_cpp as llama_cpp
@@ -124,23 +126,29 @@ IMAGE_HANDLERS = [
 
 
 @pytest.mark.parametrize("name", IMAGE_HANDLERS)
-def test_handlers_of_images_exist_and_say_why_they_cannot_be_made(name: str) -> None:
+def test_handlers_of_images_need_a_projector(name: str, tmp_path: Path) -> None:
     handler = getattr(llama_chat_format, name)
+    path = tmp_path / "mmproj.gguf"
+    with pytest.raises(ValidationError, match="there is no file"):
+        handler(clip_model_path=str(path), verbose=False)
+    path.write_bytes(b"GGUF")
+    made = handler(path, image_min_tokens=4, image_max_tokens=-1)
+    assert made.llama_options == {"mmproj": str(path), "image_min_tokens": 4}
+    with llama_cpp.Llama(model_path(), n_ctx=64, n_threads=1) as llm:
+        llm.chat_handler = made
+        with pytest.raises(ValidationError, match="pass this handler to it"):
+            llm.create_chat_completion([{"role": "user", "content": "Hi"}])
 
-    class Mine(handler):  # type: ignore[misc]
-        CHAT_FORMAT = "{{ messages }}"
 
-    for make in (
-        lambda: handler(clip_model_path="mmproj.gguf", verbose=False),
-        lambda: handler.from_pretrained(repo_id="a/b", filename="*mmproj*"),
-        lambda: Mine("mmproj.gguf", image_min_tokens=4),
-    ):
-        with pytest.raises(ValidationError, match="images are not supported yet"):
-            make()
+def test_a_build_without_libmtmd_says_so_when_the_model_is_opened(tmp_path: Path) -> None:
+    mmproj = write_projector(tmp_path / "mmproj.gguf", n_embd=192)
+    handler = llama_chat_format.Llava15ChatHandler(mmproj)
+    with pytest.raises(ValidationError, match=r"this build of llama\.cpp has no libmtmd"):
+        llama_cpp.Llama(model_path(), chat_handler=handler, n_ctx=64, n_threads=1)
 
 
 def test_a_handler_that_llama_cpp_python_does_not_have_is_named() -> None:
-    with pytest.raises(AttributeError, match="no 'Qwen9VLChatHandler': images"):
+    with pytest.raises(AttributeError, match="no 'Qwen9VLChatHandler': MTMDChatHandler is for"):
         _ = llama_chat_format.Qwen9VLChatHandler
 
 
