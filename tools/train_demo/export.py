@@ -119,9 +119,7 @@ def export(
     """
     quant, file_type = TYPES[kind]
     writer = gguf.GGUFWriter(path, "llama")
-    name, description = (
-        (PICTURES_NAME, PICTURES_DESCRIPTION) if pictures else (NAME, DESCRIPTION)
-    )
+    name, description = (PICTURES_NAME, PICTURES_DESCRIPTION) if pictures else (NAME, DESCRIPTION)
     _metadata(writer, model.config, file_type, name, description)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _vocabulary(writer, tokenizer)

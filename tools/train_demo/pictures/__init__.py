@@ -1,1 +1,1 @@
-"""The demo picture model: synthetic scenes of shapes, a small vision encoder, and its language model."""
+"""The demo's picture model: scenes of shapes, a small vision encoder and its language model."""

@@ -19,19 +19,19 @@ from .scenes import COLOURS, SHAPES, Scene, draw_scene
 
 #: The share of each kind among the questions.
 SHARES = {
-    "colour": 1.0,
-    "shape": 1.0,
-    "count": 1.6,
-    "exists": 1.4,
+    "colour": 0.5,
+    "shape": 0.5,
+    "count": 1.8,
+    "exists": 0.6,
     "left": 1.2,
     "right": 1.2,
     "above": 1.2,
     "below": 1.2,
-    "where": 1.2,
+    "where": 1.8,
     "describe": 1.6,
     "background": 0.3,
 }
-N_TOKENS = 256
+N_TOKENS = 192
 IGNORED = -1
 
 
@@ -47,8 +47,7 @@ class Batch:
         mask: Which tokens see which, (batch, n_tokens, n_tokens).
         targets: The id that follows where the assistant speaks, else ``IGNORED``.
         weights: The weight of each target, 0 where there is none.
-        things: Per patch, what has its centre there: shape and colour, each from 1, or 0;
-            (batch, n_patches, 2).
+        things: Per patch, what has its centre there, see ``centres``; (batch, n_patches, 4).
     """
 
     pictures: Tensor
@@ -62,21 +61,27 @@ class Batch:
 
 
 def centres(scene: Scene, config: VisionConfig) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Say for every patch which shape has its centre there, (n_patches, 2): shape, colour."""
+    """Say for every patch which shape has its centre there.
+
+    Returns:
+        (n_patches, 4): shape, colour, and the third of the picture's width and height in which it
+        stands, each from 1; 0 where no shape has its centre.
+    """
     n = config.image_size // config.patch_size
     longer = max(scene.width, scene.height)
-    found = np.zeros((n * n, 2), np.int64)
+    found = np.zeros((n * n, 4), np.int64)
     for thing in scene.things:
         x = 0.5 + (thing.x - 0.5) * scene.width / longer
         y = 0.5 + (thing.y - 0.5) * scene.height / longer
         at = min(int(y * n), n - 1) * n + min(int(x * n), n - 1)
-        found[at] = (1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour))
+        shape, colour = SHAPES.index(thing.shape), list(COLOURS).index(thing.colour)
+        found[at] = 1 + np.array([shape, colour, int(thing.x * 3), int(thing.y * 3)])
     return found
 
 
-def picture(scene: Scene, rng: random.Random, config: VisionConfig) -> np.ndarray[
-    tuple[int, int, int], np.dtype[np.uint8]
-]:
+def picture(
+    scene: Scene, rng: random.Random, config: VisionConfig
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
     """Draw a scene as the encoder sees it; one in eight is resized as older builds do."""
     return resize(draw(scene), config.image_size, bilinear=rng.random() < 0.12)
 
@@ -167,7 +172,7 @@ class Maker:
     ) -> tuple[Scene, list[Question]]:
         while True:
             drawn = draw_scene(rng, heldout)
-            kinds = [kind] if kind else rng.choices(list(SHARES), list(SHARES.values()), k=14)
+            kinds = [kind] if kind else rng.choices(list(SHARES), list(SHARES.values()), k=9)
             found = [ask(each, drawn, rng) for each in kinds]
             questions = list({q.text: q for q in found if q}.values())
             if questions:

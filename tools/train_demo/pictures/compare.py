@@ -41,7 +41,10 @@ def main() -> int:
     for exact in (True, False):
         with tempfile.TemporaryDirectory() as folder:
             text, path = export(trained, Path(folder), exact)
-            with Model(text, n_gpu_layers=0) as model, Projector(model, path, use_gpu=False) as mtmd:
+            with (
+                Model(text, n_gpu_layers=0) as model,
+                Projector(model, path, use_gpu=False) as mtmd,
+            ):
                 largest = 0.0
                 for picture, wanted in zip(pictures, expected, strict=True):
                     (chunk,) = mtmd.image_chunks(picture)

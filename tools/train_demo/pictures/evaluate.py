@@ -49,7 +49,7 @@ def answer(llm: Llama, picture: NDArray[np.uint8], question: str) -> str:
     reply = llm.create_chat_completion(
         [{"role": "user", "content": content}], temperature=0, max_tokens=60
     )
-    return str(reply.choices[0].message.content)
+    return str(reply["choices"][0]["message"]["content"])
 
 
 def main() -> int:

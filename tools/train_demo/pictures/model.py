@@ -106,8 +106,9 @@ class PictureModel(nn.Module):
         self.vision = vision
         self.text = text
 
-    def hidden(self, pictures: Tensor, tokens: Tensor, where: Tensor, positions: Tensor,
-               mask: Tensor) -> Tensor:
+    def hidden(
+        self, pictures: Tensor, tokens: Tensor, where: Tensor, positions: Tensor, mask: Tensor
+    ) -> Tensor:
         """Compute the states behind the last norm.
 
         Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _describe(scene: Scene, rng: random.Random) -> Question | None:
                 return None
     ordered = sorted(scene.things, key=lambda thing: thing.x)
     column, rank = 0, {id(ordered[0]): 0}
-    for before, thing in zip(ordered, ordered[1:]):
+    for before, thing in itertools.pairwise(ordered):
         column += thing.x - before.x > _SAME
         rank[id(thing)] = column
     ordered.sort(key=lambda thing: (rank[id(thing)], thing.y))

@@ -96,9 +96,9 @@ def _near(rng: random.Random, values: tuple[RGB, ...]) -> RGB:
 
 
 def _size(rng: random.Random) -> tuple[int, int]:
-    """Draw width and height; three in ten pictures are square, the others up to 3:2 or 2:3."""
+    """Draw width and height; one in four pictures is square, the others up to 4:3 or 3:4."""
     longer = pick(rng, 64, 80, 96, 96, 112, 128, 128, 160, 192, 256, 320)
-    shorter = longer if rng.random() < 0.3 else round(longer * pick(rng, 0.67, 0.75, 0.8, 0.9))
+    shorter = longer if rng.random() < 0.25 else round(longer * pick(rng, 0.75, 0.75, 0.8, 0.9))
     return (longer, shorter) if rng.random() < 0.7 else (shorter, longer)
 
 
@@ -106,7 +106,7 @@ def _places(rng: random.Random, n: int) -> list[tuple[float, float]]:
     """Draw ``n`` centres: in a jittered 3 x 3 grid, or three times in ten freely."""
     if rng.random() < 0.7:
         return [
-            ((x + 0.5) / 3 + rng.uniform(-0.04, 0.04), (y + 0.5) / 3 + rng.uniform(-0.04, 0.04))
+            ((x + 0.5) / 3 + rng.uniform(-0.035, 0.035), (y + 0.5) / 3 + rng.uniform(-0.035, 0.035))
             for x, y in rng.sample(_CELLS, n)
         ]
     places: list[tuple[float, float]] = []
@@ -127,7 +127,7 @@ def scene(rng: random.Random, max_things: int = 4) -> Scene:
     n = rng.choices((1, 2, 3, 4), (0.15, 0.25, 0.3, 0.3))[0]
     things: list[Thing] = []
     alike = rng.random()
-    common = rng.uniform(0.105, 0.15)
+    common = rng.uniform(0.118, 0.152)
     for x, y in _places(rng, min(n, max_things)):
         while True:
             shape, colour = pick(rng, *SHAPES), pick(rng, *COLOURS)
@@ -138,7 +138,7 @@ def scene(rng: random.Random, max_things: int = 4) -> Scene:
             exact = _near(rng, COLOURS[colour])
             if math.dist(exact, rgb) > _CONTRAST:
                 break
-        radius = common * rng.uniform(0.9, 1.1)
+        radius = common * rng.uniform(0.92, 1.08)
         angle = 0.0 if rng.random() < 0.4 else rng.uniform(-0.2, 0.2)
         things.append(Thing(shape, colour, x, y, radius, angle, exact))
     return Scene(tuple(things), background, rgb, width, height)

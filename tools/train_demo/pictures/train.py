@@ -24,7 +24,8 @@ from .batches import IGNORED, Batch, Maker, heldout_accuracy
 from .model import PictureModel, Vision, VisionConfig
 from .scenes import COLOURS, SHAPES
 
-_N_SHAPES, _N_COLOURS = 1 + len(SHAPES), 1 + len(COLOURS)
+#: Shapes, colours, columns, rows; the first of each is for patches without the centre of a shape.
+_SORTS = (1 + len(SHAPES), 1 + len(COLOURS), 4, 4)
 
 
 class Trainee(nn.Module):
@@ -33,18 +34,17 @@ class Trainee(nn.Module):
     def __init__(self, model: PictureModel) -> None:
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.vision.config.n_out, _N_SHAPES + _N_COLOURS)
+        self.head = nn.Linear(model.vision.config.n_out, sum(_SORTS))
 
     def see(self, pictures: Tensor, things: Tensor) -> Tensor:
-        """Compute the loss of shape and colour at every patch."""
-        said = self.head(self.model.vision(pictures)).float()
-        shape, colour = said.split((_N_SHAPES, _N_COLOURS), -1)
-        weight = torch.where(things[..., 0] > 0, 4.0, 1.0).flatten()
-        losses = F.cross_entropy(shape.flatten(0, 1), things[..., 0].flatten(), reduction="none")
-        losses = losses + F.cross_entropy(
-            colour.flatten(0, 1), things[..., 1].flatten(), reduction="none"
-        )
-        return (losses * weight).sum() / weight.sum()
+        """Compute the loss of shape, colour, column and row at every patch."""
+        said = self.head(self.model.vision(pictures)).float().split(_SORTS, -1)
+        losses = [
+            F.cross_entropy(part.flatten(0, 1), things[..., i].flatten(), reduction="none")
+            for i, part in enumerate(said)
+        ]
+        weight = torch.where(things[..., 0] > 0, 2.0, 1.0).flatten()
+        return (torch.stack(losses).sum(0) * weight).sum() / weight.sum()
 
     def answer(self, batch: Batch) -> Tensor:
         """Compute the logits of every target, (number of targets, n_vocab)."""
@@ -76,6 +76,26 @@ def _optimizers(trainee: Trainee, args: argparse.Namespace) -> list[torch.optim.
     ]
 
 
+def _set_rates(
+    optimizers: list[torch.optim.Optimizer],
+    rates: list[float],
+    state: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Warm up, hold, then fall: for the encoder alone, and again for both."""
+    alone = 60 * args.vision_minutes
+    if state["seconds"] < alone:
+        begin, end, lowest, factor = 0.0, alone, 0.05, 1.0
+    else:
+        begin, end, lowest, factor = alone, 60 * args.minutes, 0.0, args.vision_rate
+    passed = state["seconds"] - begin
+    left = 1 - passed / (end - begin)
+    scale = max(lowest, min(1.0, (passed + 1) / args.warmup, left / args.decay))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for i, (group, rate) in enumerate(zip(groups, rates, strict=True)):
+        group["lr"] = rate * scale * (factor if i == 0 else 1.0)
+
+
 def train(args: argparse.Namespace) -> None:
     """Run the training loop and leave ``model.pt`` and ``log.jsonl`` in ``args.work``."""
     work: Path = args.work
@@ -91,7 +111,8 @@ def train(args: argparse.Namespace) -> None:
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "pictures": 0}
     if args.resume:
         saved = torch.load(args.resume, weights_only=True)
-        trainee.load_state_dict(saved["model"])
+        kept = {n: w for n, w in saved["model"].items() if args.whole or "head." not in n}
+        trainee.load_state_dict(kept, strict=args.whole)
         if not args.fresh:
             for optimizer, content in zip(optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(content)
@@ -99,8 +120,10 @@ def train(args: argparse.Namespace) -> None:
     see, answer = trainee.see, trainee.answer
     if args.compile:
         see, answer = torch.compile(see), torch.compile(answer)
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in
-             (("encoder", trainee.model.vision), ("language model", text))}
+    parts = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in (("encoder", trainee.model.vision), ("language model", text))
+    }
     print(parts, flush=True)
 
     def best(batch: Batch) -> Tensor:
@@ -111,14 +134,11 @@ def train(args: argparse.Namespace) -> None:
             return F.linear(hidden, text.token_embd.weight).argmax(-1)
 
     last, means = time.monotonic(), {"see": 0.0, "answer": 0.0}
-    while (done := state["seconds"] / (60 * args.minutes)) < 1:
+    while state["seconds"] < 60 * args.minutes:
         alone = state["seconds"] < 60 * args.vision_minutes
         n = args.vision_pictures if alone else args.pictures
         batch = maker.batch(f"{args.seed}:{state['step']}", n, kind="count" if alone else None)
-        scale = min(1.0, (state["step"] + 1) / args.warmup, (1 - done) / args.decay)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * scale
+        _set_rates(optimizers, rates, state, args)
         with torch.autocast("cpu", torch.bfloat16):
             seen = see(batch.pictures, batch.things)
             losses = {"see": seen}
@@ -140,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
         now = time.monotonic()
         state["seconds"], last = state["seconds"] + now - last, now
         if state["step"] % 20 == 0:
-            log = {**state, **{k: round(v, 4) for k, v in means.items()}, "scale": round(scale, 3)}
+            log = {**state, **{k: round(v, 4) for k, v in means.items()}}
             with (work / "log.jsonl").open("a") as file:
                 file.write(json.dumps(log) + "\n")
         if state["step"] % args.check_every == 0 or state["seconds"] >= 60 * args.minutes:
@@ -162,13 +182,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and log")
     parser.add_argument("--minutes", type=float, default=60.0, help="the whole run")
     parser.add_argument("--vision-minutes", type=float, default=7.0, help="the encoder alone")
-    parser.add_argument("--decay", type=float, default=0.35, help="the part with a falling rate")
-    parser.add_argument("--warmup", type=int, default=50)
+    parser.add_argument("--decay", type=float, default=0.5, help="the part with a falling rate")
+    parser.add_argument("--warmup", type=float, default=20.0, help="seconds of a rising rate")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--text-rate", type=float, default=0.8, help="of the language model")
+    parser.add_argument(
+        "--vision-rate", type=float, default=0.3, help="of the encoder when both learn"
+    )
     parser.add_argument("--see-weight", type=float, default=0.3)
-    parser.add_argument("--pictures", type=int, default=16, help="per step")
+    parser.add_argument("--pictures", type=int, default=20, help="per step")
     parser.add_argument("--vision-pictures", type=int, default=64, help="the encoder alone")
     parser.add_argument("--check-every", type=int, default=200)
     parser.add_argument("--check-items", type=int, default=48)
@@ -176,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261201)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--resume", type=Path, help="a model.pt to go on from")
+    parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--fresh", action="store_true", help="resume the weights only")
     train(parser.parse_args())
 
