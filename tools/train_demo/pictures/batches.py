@@ -19,17 +19,17 @@ from .scenes import COLOURS, SHAPES, Scene, draw_scene
 
 #: The share of each kind among the questions.
 SHARES = {
-    "colour": 0.5,
-    "shape": 0.5,
-    "count": 1.8,
-    "exists": 0.6,
-    "left": 1.2,
-    "right": 1.2,
-    "above": 1.2,
-    "below": 1.2,
-    "where": 1.8,
-    "describe": 1.6,
-    "background": 0.3,
+    "colour": 0.4,
+    "shape": 0.4,
+    "count": 2.2,
+    "exists": 0.9,
+    "left": 1.0,
+    "right": 1.0,
+    "above": 1.0,
+    "below": 1.0,
+    "where": 0.5,
+    "describe": 3.0,
+    "background": 0.2,
 }
 N_TOKENS = 192
 IGNORED = -1

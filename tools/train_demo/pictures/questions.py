@@ -18,6 +18,7 @@ _SIDES: dict[str, tuple[str, int, int]] = {
     "above": ("above", 0, -1),
     "below": ("below", 0, 1),
 }
+_MOST_DESCRIBED = 3
 _COUNTS = ("0", "1", "2", "3", "4")
 
 
@@ -82,17 +83,12 @@ def _shape(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _count(scene: Scene, rng: random.Random) -> Question | None:
-    sort = rng.random()
-    if sort < 0.35:
+    if rng.random() < 0.4:
         n, things = len(scene.things), "shapes"
-    elif sort < 0.75:
+    else:
         shape = pick(rng, *SHAPES, *(3 * [thing.shape for thing in scene.things]))
         n = sum(thing.shape == shape for thing in scene.things)
         things = _plural(shape)
-    else:
-        colour = pick(rng, *COLOURS, *(3 * [thing.colour for thing in scene.things]))
-        n = sum(thing.colour == colour for thing in scene.things)
-        things = f"{colour} shapes"
     text = pick(
         rng,
         f"How many {things} are there?",
@@ -178,7 +174,9 @@ def _where(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _describe(scene: Scene, rng: random.Random) -> Question | None:
-    """Name all things from left to right, those in one column from top to bottom."""
+    """Name up to three things from left to right, those in one column from top to bottom."""
+    if len(scene.things) > _MOST_DESCRIBED:
+        return None
     for i, thing in enumerate(scene.things):
         for other in scene.things[i + 1 :]:
             dx, dy = abs(thing.x - other.x), abs(thing.y - other.y)
