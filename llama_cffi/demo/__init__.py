@@ -7,13 +7,17 @@ with dates, recall facts stated earlier, answer commands with a JSON object that
 `"done": true`, call tools in the Hermes format, tell tiny stories and make small talk. With
 `/think` at the end of a sum it reasons first. It has no knowledge of the world: other questions get
 nonsense.
+
+Beside it lies a model for pictures of coloured shapes, with its projector: it says what a picture
+shows, counts, and answers questions such as "What is left of the red circle?".
+`tools/train_demo/pictures` makes it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["model_path", "recorded_path"]
+__all__ = ["model_path", "picture_model_path", "picture_projector_path", "recorded_path"]
 
 _HERE = Path(__file__).resolve().parent
 
@@ -21,6 +25,22 @@ _HERE = Path(__file__).resolve().parent
 def model_path() -> Path:
     """Return the path of the demo model, a GGUF file (llama architecture, Q8_0, ChatML)."""
     return _HERE / "demo.gguf"
+
+
+def picture_model_path() -> Path:
+    """Return the path of the picture model, a GGUF file (llama architecture, Q8_0, ChatML).
+
+    It needs the projector at `picture_projector_path`, and answers questions about pictures only.
+    """
+    return _HERE / "pictures.gguf"
+
+
+def picture_projector_path() -> Path:
+    """Return the path of the picture model's projector, a GGUF file (`janus_pro`, F16).
+
+    A picture of any size becomes 36 tokens.
+    """
+    return _HERE / "pictures-mmproj.gguf"
 
 
 def recorded_path() -> Path:

@@ -21,19 +21,32 @@ TYPES = {
     "f16": (Quant.F16, gguf.LlamaFileType.MOSTLY_F16),
     "q8_0": (Quant.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
+NAME = "llama_cffi demo"
 DESCRIPTION = (
     "A very small chat model for trying and testing llama_cffi: arithmetic, counting, copying, "
     "reversing, dates, facts to look up, JSON actions, tool calls and a little small talk. "
     "Trained from scratch on synthetic conversations by tools/train_demo."
 )
+PICTURES_NAME = "llama_cffi demo pictures"
+PICTURES_DESCRIPTION = (
+    "A very small chat model for trying and testing pictures with llama_cffi: it answers questions "
+    "about coloured shapes, with the projector beside it. Trained on synthetic pictures by "
+    "tools/train_demo/pictures."
+)
 
 
-def _metadata(writer: gguf.GGUFWriter, config: Config, file_type: gguf.LlamaFileType) -> None:
+def _metadata(
+    writer: gguf.GGUFWriter,
+    config: Config,
+    file_type: gguf.LlamaFileType,
+    name: str,
+    description: str,
+) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name("llama_cffi demo")
+    writer.add_name(name)
     writer.add_author("The llama_cffi authors")
     writer.add_version("1")
-    writer.add_description(DESCRIPTION)
+    writer.add_description(description)
     writer.add_license("mit")
     writer.add_size_label("3M")
     writer.add_languages(["en"])
@@ -74,7 +87,8 @@ def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
 def export_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
     """Write a file without weights, of which llama.cpp loads the vocabulary and the template."""
     writer = gguf.GGUFWriter(path, "llama")
-    _metadata(writer, Config(n_vocab=tokenizer.get_vocab_size()), gguf.LlamaFileType.ALL_F32)
+    config = Config(n_vocab=tokenizer.get_vocab_size())
+    _metadata(writer, config, gguf.LlamaFileType.ALL_F32, NAME, DESCRIPTION)
     _vocabulary(writer, tokenizer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -91,7 +105,9 @@ def tensors(model: Llama) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def export(model: Llama, tokenizer: Tokenizer, path: Path, kind: str) -> None:
+def export(
+    model: Llama, tokenizer: Tokenizer, path: Path, kind: str, *, pictures: bool = False
+) -> None:
     """Write ``model`` to ``path``.
 
     Args:
@@ -99,10 +115,12 @@ def export(model: Llama, tokenizer: Tokenizer, path: Path, kind: str) -> None:
         tokenizer: Its vocabulary.
         path: The file to write.
         kind: ``f32``, ``f16`` or ``q8_0``: the type of the matrices; norms stay F32.
+        pictures: Whether it is the model that reads pictures.
     """
     quant, file_type = TYPES[kind]
     writer = gguf.GGUFWriter(path, "llama")
-    _metadata(writer, model.config, file_type)
+    name, description = (PICTURES_NAME, PICTURES_DESCRIPTION) if pictures else (NAME, DESCRIPTION)
+    _metadata(writer, model.config, file_type, name, description)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _vocabulary(writer, tokenizer)
     for name, weight in tensors(model).items():

@@ -1,0 +1,1 @@
+"""The demo's picture model: scenes of shapes, a small vision encoder and its language model."""
