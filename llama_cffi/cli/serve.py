@@ -196,18 +196,6 @@ def add_parser(commands: Any) -> None:
         help="most of the disk that --cache-dir takes; -1: no limit (default: 8192)",
     )  # fmt: skip
     running.add_argument(
-        "-mm", "--mmproj", metavar="FILE",
-        help="the projector of a model that takes pictures or sounds: a GGUF file or "
-        "hf:OWNER/REPO:FILE (default: the one beside the model)",
-    )  # fmt: skip
-    running.add_argument(
-        "--image-min-tokens", type=int, metavar="N",
-        help="least tokens of a picture, for models with pictures of any size",
-    )  # fmt: skip
-    running.add_argument(
-        "--image-max-tokens", type=int, metavar="N", help="most tokens of a picture, likewise"
-    )
-    running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
@@ -241,9 +229,6 @@ def _run(args: argparse.Namespace) -> int:
         n_parallel=args.parallel,
         n_kv_tokens=args.n_kv_tokens,
         pooling=args.pooling,
-        mmproj=args.mmproj,
-        image_min_tokens=args.image_min_tokens,
-        image_max_tokens=args.image_max_tokens,
         context_policy="shift" if args.context_shift else "error",
         adapters=_adapters(args),
         cache_ram=args.cache_ram,
