@@ -206,6 +206,9 @@ class _Encoder:
         if self.rule is _QWEN:
             if self.merge != 2:
                 yield f"{key} is {self.merge}; it must be 2"
+            for end in ("min", "max"):
+                if self.gguf.values.get(f"clip.vision.image_{end}_pixels") == 0:
+                    yield f"clip.vision.image_{end}_pixels is 0; it must be at least 1"
             if self.gguf.number("vision.n_wa_pattern"):
                 yield "clip.vision.n_wa_pattern is set, which belongs to qwen2.5vl_merger"
             if self.heads and (width := self.n // self.heads) % 4:

@@ -120,6 +120,7 @@ WRONG = [
     ("qwen2vl_merger", number("vision.block_count", 0), "block_count is 0; this type of projector"),
     ("qwen2vl_merger", number("vision.spatial_merge_size", 3), "spatial_merge_size is 3; .* be 2"),
     ("qwen2vl_merger", number("vision.attention.head_count", 8), "heads are 2 wide, no multiple"),
+    ("qwen2vl_merger", number("vision.image_min_pixels", 0), "image_min_pixels is 0; it must be"),
     ("qwen2vl_merger", number("vision.n_wa_pattern", 4), "belongs to qwen2.5vl_merger"),
     ("gemma3", number("vision.projector.scale_factor", 3), "which does not divide the 4 patches"),
     ("gemma3", number("vision.projector.scale_factor", 0), "is 0, which does not divide"),

@@ -19,7 +19,7 @@ Forward = Callable[[Path, NDArray[np.uint8]], NDArray[np.float64]]
 
 
 def framed(pixels: NDArray[np.uint8], width: int, height: int, gray: int) -> NDArray[np.uint8]:
-    """Return a picture, resized with Pillow's bicubic, whole, in the middle of a frame of *gray*."""
+    """Return a picture, resized with Pillow's bicubic, in the middle of a frame of *gray*."""
     rows, columns, _ = pixels.shape
     scale = min(width / columns, height / rows)
     inner = min(math.ceil(columns * scale), width), min(math.ceil(rows * scale), height)
