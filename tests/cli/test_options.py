@@ -20,7 +20,7 @@ UNSET = {
     "swa_full", "op_offload", "attention", "yarn_ext_factor", "yarn_attn_factor",
     "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "no_perf", "context_policy", "draft",
     "cache_ram", "cache_dir", "cache_disk", "lora_scale", "adapters", "logits_all", "verbose",
-    "n_kv_tokens", "check_memory", "progress", "mmproj", "image_min_tokens", "image_max_tokens",
+    "n_kv_tokens", "check_memory", "progress",
 }  # fmt: skip
 # Of SamplingParams: code, or declared by a command or with other options.
 OTHERS = {
