@@ -19,7 +19,7 @@ from llama_cffi import cdefs, errors
 
 FEW = 2  # parameters that a sentence can speak of
 SHAPE = re.compile(r"\((?:[\w.()+* -]+,)+(?:[\w.()+* -]+)?\)|\(len,\)")
-DTYPE = re.compile(r"\b(?:float32|float64|int32|bool)\b")
+DTYPE = re.compile(r"\b(?:float32|float64|int32|uint8|bool)\b")
 # "Do `embed` with token ids", "None = `get_library()`, with its errors", "see `Memory.seq_add`".
 REFERENCE = re.compile(
     r"\b(?:[Dd]o|[Cc]all|[Ss]ee|[Aa]s for|as|of|by) `([\w.]+)`"
@@ -225,7 +225,7 @@ def declared() -> set[str]:
 
 @every(lambda public: "C: " in public.text)
 def test_c_functions_exist(public: Public) -> None:
-    named = re.findall(r"\b(?:llama|ggml)_[a-z]\w+", public.text.partition("C: ")[2])
+    named = re.findall(r"\b(?:llama|ggml|mtmd)_[a-z]\w+", public.text.partition("C: ")[2])
     assert named
     assert set(named) <= declared()
 
