@@ -220,7 +220,7 @@ def test_every_field_is_described(public: Public) -> None:
 @functools.cache
 def declared() -> set[str]:
     texts = (cdefs.declarations(each) for each in cdefs.class_names())
-    return {name for text in texts for name in re.findall(r"\b(?:llama|ggml)_\w+", text)}
+    return {name for text in texts for name in re.findall(r"\b(?:llama|ggml|mtmd)_\w+", text)}
 
 
 @every(lambda public: "C: " in public.text)
