@@ -19,7 +19,7 @@ from llama_cffi import cdefs, errors
 
 FEW = 2  # parameters that a sentence can speak of
 SHAPE = re.compile(r"\((?:[\w.()+* -]+,)+(?:[\w.()+* -]+)?\)|\(len,\)")
-DTYPE = re.compile(r"\b(?:float32|float64|int32|bool)\b")
+DTYPE = re.compile(r"\b(?:float32|float64|int32|uint8|bool)\b")
 # "Do `embed` with token ids", "None = `get_library()`, with its errors", "see `Memory.seq_add`".
 REFERENCE = re.compile(
     r"\b(?:[Dd]o|[Cc]all|[Ss]ee|[Aa]s for|as|of|by) `([\w.]+)`"
@@ -220,12 +220,12 @@ def test_every_field_is_described(public: Public) -> None:
 @functools.cache
 def declared() -> set[str]:
     texts = (cdefs.declarations(each) for each in cdefs.class_names())
-    return {name for text in texts for name in re.findall(r"\b(?:llama|ggml)_\w+", text)}
+    return {name for text in texts for name in re.findall(r"\b(?:llama|ggml|mtmd)_\w+", text)}
 
 
 @every(lambda public: "C: " in public.text)
 def test_c_functions_exist(public: Public) -> None:
-    named = re.findall(r"\b(?:llama|ggml)_[a-z]\w+", public.text.partition("C: ")[2])
+    named = re.findall(r"\b(?:llama|ggml|mtmd)_[a-z]\w+", public.text.partition("C: ")[2])
     assert named
     assert set(named) <= declared()
 

@@ -117,6 +117,7 @@ class Projector(NativeObject):
         ValidationError: The build has no libmtmd that can be used, or an argument is out of range.
         OutOfMemoryError: A limit leaves too little memory to this process.
         ClosedError: The model is closed.
+        LlamaError: No child process could be started to try it.
     C: mtmd_init_from_file
     """
 
