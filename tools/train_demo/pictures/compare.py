@@ -21,6 +21,8 @@ from .drawing import draw, resize
 from .export import export, load_checkpoint
 from .scenes import draw_scene
 
+#: Largest difference, in standard deviations of the embeddings. libmtmd computes the GELU and the
+#: keys and values of the attention in F16, in an F32 export too.
 ALLOWED = 1e-2
 
 
@@ -55,7 +57,7 @@ def main() -> int:
             f"{'F32' if exact else 'F16'}: largest difference {largest:.1e} of {args.n} pictures "
             f"(standard deviation of the embeddings {expected.std():.2f})"
         )
-        worst = max(worst, largest)
+        worst = max(worst, largest / float(expected.std()))
     return int(worst > ALLOWED)
 
 
