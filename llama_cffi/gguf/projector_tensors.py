@@ -236,7 +236,7 @@ class _Encoder:
             return
         rows = table.shape[1] if len(table.shape) > 1 else 1
         yield from _wrong_type(table, _F32)
-        if table.shape[0] != self.n or len(table.shape) > 2:
+        if table.shape[:1] != (self.n,) or len(table.shape) > 2:
             yield f"{name} has the shape {table.shape}; its rows must be {self.n} wide"
         elif self.rule.modality == "audio":
             if rows < _SOUND_POSITIONS:

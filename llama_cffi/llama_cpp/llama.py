@@ -1067,7 +1067,9 @@ class Llama:
             return None
         import numpy as np
 
-        tokens, state = np.array(self._stepper.tokens, np.int32), self.native.get_state()
+        # The cells of pictures and sounds have no tokens.
+        tokens = np.array([max(token, -1) for token in self._stepper.tokens], np.int32)
+        state = self.native.get_state()
         n = len(tokens)
         rows = self.scores[:n].copy() if self.logits_all else np.empty((0, 0), np.float32)
         return LlamaState(tokens, rows, n, state, len(state), self.native.seeds.seed)

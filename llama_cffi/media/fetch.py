@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -193,17 +194,18 @@ class _Connection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         """Connect to the first of the checked addresses that answers."""
-        for i, address in enumerate(self._addresses):
-            left = _left(self._ends) / (len(self._addresses) - i)
-            try:
-                sock = socket.create_connection((address, self.port), timeout=left)
-                break
-            except OSError:
-                if i == len(self._addresses) - 1:
-                    raise
+        sock = self._connected()
         sock.settimeout(_left(self._ends))
         self.sock = self._tls.wrap_socket(sock, server_hostname=self.host)
         self.sock.settimeout(_left(self._ends))
+
+    def _connected(self) -> socket.socket:
+        *others, last = self._addresses
+        for i, address in enumerate(others):
+            left = _left(self._ends) / (len(others) + 1 - i)
+            with suppress(OSError):
+                return socket.create_connection((address, self.port), timeout=left)
+        return socket.create_connection((last, self.port), timeout=_left(self._ends))
 
     def getresponse(self) -> http.client.HTTPResponse:
         """Return the response; reading it ends with the time, however slowly bytes arrive."""
