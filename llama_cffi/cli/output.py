@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import ValidationError
-
 __all__ = [
     "demo_path",
     "has_colours",
@@ -75,17 +73,12 @@ def demo_path(command: str, *, pictures: bool = False) -> Path:
     Args:
         command: The command.
         pictures: The demo model that takes pictures.
-
-    Raises:
-        ValidationError: This version has none.
     """
     from .. import demo
 
     path, what = demo.model_path(), _SUMS
     if pictures:
-        path, what = path.with_name("pictures.gguf"), _SHAPES
-        if not path.exists():
-            raise ValidationError("name a model that takes pictures, with -m FILE")
+        path, what = demo.picture_model_path(), _SHAPES
     if is_terminal(sys.stderr):
         print(_DEMO.format(path.stat().st_size / 1e6, what, command), file=sys.stderr)
     return path

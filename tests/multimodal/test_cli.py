@@ -114,13 +114,11 @@ def test_what_does_not_work_is_one_sentence(
     assert "model.gguf" in error("--image", pictures[0], "--mmproj", lonely)
 
 
-def test_without_a_model_that_takes_pictures(run: Runner, pictures: list[Path]) -> None:
-    from llama_cffi import demo
-
-    if (demo.model_path().with_name("pictures.gguf")).exists():
-        assert run("chat", "--image", pictures[0], "-p", "what?").code == 0
-    else:
-        assert "name a model that takes pictures" in run.error("chat", "--image", pictures[0], "?")
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_without_a_model_it_is_the_demo_of_pictures(command: str, run: Runner) -> None:
+    shapes = Path(__file__).parents[2] / "docs" / "images" / "shapes.png"
+    question = "What is left of the red circle?"
+    assert run.text(command, "--temp", 0, "--image", shapes, question) == "The blue square.\n"
 
 
 def test_doctor_and_libs_say_that_pictures_work(run: Runner) -> None:

@@ -112,7 +112,7 @@ def test_a_cell_takes_variables_and_files(shell: Shell, tmp_path: Path) -> None:
     for name in ("cat", "dog", f"'{path}'"):
         with pytest.raises(UsageError, match="gets text only: there is no projector"):
             shell.run(f"%%llama --image {name}\nWhat is this?")
-    with pytest.raises(UsageError, match="there is no file bird"):
+    with pytest.raises(UsageError, match="there is no file 'bird'"):
         shell.run("%%llama --image bird\nWhat is this?")
     with pytest.raises(UsageError, match="number must be"):
         shell.run("%%llama --image number\nWhat is this?")
