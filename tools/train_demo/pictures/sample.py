@@ -16,9 +16,9 @@ from .scenes import Scene, Thing
 
 SAMPLE = Scene(
     things=(
-        Thing("triangle", "green", 0.77, 0.27, 0.17, 0.0, (40, 160, 80)),
-        Thing("square", "blue", 0.22, 0.72, 0.16, -0.08, (45, 100, 215)),
-        Thing("circle", "red", 0.77, 0.72, 0.16, 0.0, (222, 45, 45)),
+        Thing("triangle", "green", 0.8, 0.22, 0.149, 0.0, (40, 160, 80)),
+        Thing("square", "blue", 0.2, 0.8, 0.145, -0.08, (45, 100, 215)),
+        Thing("circle", "red", 0.8, 0.8, 0.145, 0.0, (222, 45, 45)),
     ),
     background="white",
     rgb=(250, 250, 250),
