@@ -19,6 +19,7 @@ _PART = re.compile(r"\(\w+\): +([\d.]+) MiB")
 _NOT_REPACKED = re.compile(
     r"tensor '(.*)' \(\w+\) \(and (\d+) others\) cannot be used with preferred buffer type (\S+),"
 )
+_LAYOUTS = ("REPACK", "AMX")  # buffer types of the CPU with a layout of their own
 _ALL = (_BUFFER, _LAYER, _OVERRIDE, _CACHED, _CACHE, _NOT_REPACKED)
 
 
@@ -73,7 +74,7 @@ def parse_lines(lines: Iterable[str]) -> MemoryLines:
                 key = kind, device
                 caches[key] = caches.get(key, 0) + size // max(1, len(devices))
             devices = []
-        elif (found := _NOT_REPACKED.search(line)) and "REPACK" in found[3]:
+        elif (found := _NOT_REPACKED.search(line)) and found[3].endswith(_LAYOUTS):
             not_repacked = (not_repacked or 0) + 1 + int(found[2])
     return MemoryLines(buffers, caches, layers, overrides, not_repacked)
 

@@ -15,7 +15,10 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 _INPUTS = ("token_embd.", "token_types.", "position_embd.", "per_layer_token_embd.")
 _EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 # Types whose layout CPU kernels may change.
-_REPACKED = ("Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "Q8_0", "Q5_K", "Q6_K", "MXFP4")
+# The last three: with AMX only.
+_REPACKED = (
+    "Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "Q8_0", "Q5_K", "Q6_K", "MXFP4", "Q4_1", "IQ4_XS", "F16",
+)  # fmt: skip
 HOST = "CPU"
 
 
@@ -112,8 +115,13 @@ def _place(tensor: GgufTensor, layers: Sequence[str], n_used: int) -> str | None
     return HOST if tensor.name.startswith(_INPUTS) else layers[-1]
 
 
-def repacked_bytes(gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int | None) -> int:
+def repacked_bytes(
+    gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int | None
+) -> tuple[int, int]:
     """Return the bytes of the weights that the CPU copies into another layout.
+
+    And how many of these are a second copy: that of a tied output, where only the output can have
+    the layout.
 
     Args:
         gguf: The header.
@@ -122,7 +130,7 @@ def repacked_bytes(gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int
             C did not log it.
     """
     if n_not_repacked is None:
-        return 0
+        return 0, 0
     n_used, kinds, on_host = len(layers) - 1, Counter[str](), 0
     sizes: Counter[str] = Counter()
     for tensor in gguf.tensors:
@@ -134,14 +142,19 @@ def repacked_bytes(gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int
         if name in _REPACKED and len(tensor.shape) > 1 and not is_input:
             kinds[name] += 1
             sizes[name] += tensor.size_bytes or 0
-    names = [tensor.name for tensor in gguf.tensors]
-    on_host += "output.weight" not in names
+    tensors = {tensor.name: tensor for tensor in gguf.tensors}
+    tied = None if "output.weight" in tensors else tensors.get("token_embd.weight")
+    on_host += "output.weight" not in tensors
     n_repacked = on_host - n_not_repacked
     present = [name for name in _REPACKED if kinds[name]]
-    for n in range(1, len(present) + 1):
-        for chosen in combinations(present, n):
-            if sum(kinds[name] for name in chosen) == n_repacked:
-                return sum(sizes[name] for name in chosen)
+    for copied in (None, tied) if tied is not None else (None,):
+        for n in range(1, len(present) + 1):
+            for chosen in combinations(present, n):
+                is_copied = copied is not None and copied.type_name in chosen
+                if sum(kinds[name] for name in chosen) + is_copied == n_repacked:
+                    extra = (copied.size_bytes or 0) if copied is not None and is_copied else 0
+                    return sum(sizes[name] for name in chosen) + extra, extra
     if n_repacked <= 0 or not present:
-        return 0
-    return sum(sizes.values()) * min(n_repacked, sum(kinds.values())) // sum(kinds.values())
+        return 0, 0
+    share = min(n_repacked, sum(kinds.values())) / sum(kinds.values())
+    return int(sum(sizes.values()) * share), 0

@@ -423,7 +423,8 @@ class Planner:
         layers = [self._device_of(lines.layers.get(i, HOST)) for i in range(max(n, self.n_layer))]
         found = self._placed(layers)
         found.exact = True
-        found.repacked = repacked_bytes(self.gguf, layers, lines.n_not_repacked)
+        found.repacked, copied = repacked_bytes(self.gguf, layers, lines.n_not_repacked)
+        found.weights[HOST] += copied
         for (kind, name), size in lines.caches.items():
             (found.recurrent if kind == "RS" else found.kv)[self._device_of(name)] += size
         for (kind, name), size in lines.buffers.items():

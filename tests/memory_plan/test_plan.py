@@ -67,7 +67,7 @@ def _real(path: Path, n_ctx: int, n_parallel: int, **options: Any) -> dict[str, 
     sizes_of = {"n_ctx": n_ctx * n_parallel, "n_seq_max": n_parallel, "n_threads": 1}
     with (
         logs.capture(logging.DEBUG) as loading,
-        Model(path) as model,
+        Model(path, use_mmap=False) as model,  # a mapped range may span what is copied elsewhere
         logs.capture(logging.DEBUG) as lines,
         Context(model, **sizes_of, **options),
     ):
@@ -240,7 +240,7 @@ def test_what_cannot_fit_is_refused_with_numbers(
     with pytest.raises(OutOfMemoryError, match="its cgroup has 512 MiB free"):
         Engine(models["dense"], n_ctx=65536)
     heavy = write_sparse(tmp_path / "heavy.gguf", n_layer=12, n_embd=2048, n_head=16, n_ff=5632)
-    with pytest.raises(OutOfMemoryError, match=r"weights .* take 1\.\d GiB .* 512 MiB in all"):
+    with pytest.raises(OutOfMemoryError, match=r"weights .*1\.\d GiB.* 512 MiB"):
         Llama(heavy)
 
 
