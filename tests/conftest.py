@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,8 @@ def child() -> Child:
             env={**os.environ, **env},
         )
         assert result.returncode >= 0, f"killed by signal {-result.returncode}:\n{result.stderr}"
+        # On a new machine the first child fetches the build.
+        result.stderr = re.sub(r"(?m)^fetching .* MB\n", "", result.stderr)
         return result
 
     return run

@@ -58,6 +58,7 @@ VARIABLES = {
     "LLAMA_CFFI_CACHE": "the folder with the builds",
     "LLAMA_CFFI_OFFLINE": "1: no downloads",
     "LLAMA_CFFI_VERIFY": "1: hash every file of the build at every load",
+    "LLAMA_CFFI_WHISPER_LIB": "the libwhisper of llama_cffi.whisper",
     "LLAMA_CFFI_NPM_REGISTRY": "the npm registry with the builds",
     "LLAMA_CFFI_GITHUB": "a mirror of GitHub's releases",
     "LLAMA_CFFI_ABI": "an ABI class by name, or user",
@@ -81,7 +82,7 @@ VARIABLES = {
 }
 BUILDS = (
     "BUILD", "LIB", "BACKEND", "CPU_VARIANT", "CACHE", "OFFLINE", "VERIFY", "NPM_REGISTRY",
-    "GITHUB", "ABI", "HEADERS",
+    "GITHUB", "ABI", "HEADERS", "WHISPER_LIB",
 )  # fmt: skip
 MODELS = (*BUILDS, "CHECK", "N_THREADS", "TUNED")
 ENGINE = (

@@ -1114,6 +1114,8 @@ class Llama:
     parse = Delegate(lambda native: native.parse)
     map = Delegate(lambda native: native.map)
     map_async = Delegate(lambda native: native.map_async)
+    transcribe = Delegate(lambda native: native.transcribe)
+    transcribe_async = Delegate(lambda native: native.transcribe_async)
     rerank = Delegate(lambda native: native.rerank)
     generate_stream = Delegate(lambda native: native.generate_stream)
     generate_async = Delegate(lambda native: native.generate_async)

@@ -71,15 +71,19 @@ def _() -> None:
 
 
 @line(
-    "cortexstream", "states Pending, Prefilling, Decoding, Finished, Failed, Cancelled; no others"
+    "cortexstream",
+    "states Pending, Prefilling, Decoding, Finished, Failed, Cancelled and their moves",
 )
 def _() -> None:
     legal = {
+        ("pending", "encoding"), ("encoding", "pending"),  # pictures, which theirs does not have
         ("pending", "prefilling"), ("prefilling", "decoding"), ("decoding", "finished"),
         ("prefilling", "pending"), ("decoding", "pending"),  # preempted
     }  # fmt: skip
     legal |= {
-        (a, b) for a in ("pending", "prefilling", "decoding") for b in ("failed", "cancelled")
+        (a, b)
+        for a in ("pending", "encoding", "prefilling", "decoding")
+        for b in ("failed", "cancelled")
     }
     for a, b in itertools.product(RequestState, repeat=2):
         request = Request([1], 1)

@@ -17,6 +17,7 @@ __all__ = [
     "load_model",
     "loads_state_space_models",
     "max_experts",
+    "mixes_up_f16_states",
     "model_number",
     "model_params",
     "plans_memory",
@@ -134,6 +135,18 @@ def model_number(library: Library, name: str, model: Any) -> int | None:
         return int(c_function(library, f"llama_model_{name}")(model))
     except AttributeError:
         return None
+
+
+def mixes_up_f16_states(library: Library) -> bool:
+    """Whether C aborts on F16 weights of Mamba where the CPU has AMX.
+
+    From b6122 to before b7324 (measured on b6122 and b6673) they get a buffer of AMX, which cannot
+    compute with them.
+    """
+    is_between = library.has("llama_model_is_diffusion") and not library.has(
+        "llama_model_n_embd_inp"
+    )
+    return is_between and library.uses("AMX_INT8")
 
 
 def loads_state_space_models(library: Library) -> bool:
