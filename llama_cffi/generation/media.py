@@ -100,7 +100,6 @@ class MediaProcessor:
         image_min_tokens: See `Projector`.
         image_max_tokens: See `Projector`.
         n_threads: See `Projector`.
-        use_gpu: See `Projector`.
 
     Attributes:
         model: The model.
@@ -115,10 +114,9 @@ class MediaProcessor:
         image_min_tokens: int | None = None,
         image_max_tokens: int | None = None,
         n_threads: int = 0,
-        use_gpu: bool = True,
     ) -> None:
         self.model, self._source = model, source
-        self._options = image_min_tokens, image_max_tokens, n_threads, use_gpu
+        self._options = image_min_tokens, image_max_tokens, n_threads
         self.cache = EncoderCache(ENCODER_CACHE_BYTES)
         self._projector: Projector | None = None
         self._chunked: OrderedDict[bytes, list[list[int] | EncodedMedia]] = OrderedDict()
@@ -136,12 +134,11 @@ class MediaProcessor:
         """
         with self._lock:
             if self._projector is None:
-                least, most, n_threads, use_gpu = self._options
+                least, most, n_threads = self._options
                 self._projector = Projector(
                     self.model,
                     self._path(),
                     n_threads=n_threads,
-                    use_gpu=use_gpu,
                     image_min_tokens=least,
                     image_max_tokens=most,
                 )

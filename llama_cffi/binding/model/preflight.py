@@ -299,8 +299,11 @@ def _state_space(gguf: GgufSummary, library: Library) -> Iterator[str]:
             if ".ssm_conv1d." in tensor.name:
                 yield f"it has state-space layers ({tensor.name}), which need b4234 or later"
                 return
-    is_f16 = any(".ssm_" in t.name and t.type_name == "F16" for t in gguf.tensors)
-    if gguf.architecture == "mamba" and is_f16 and compat.mixes_up_f16_states(library):
+    if (
+        gguf.architecture == "mamba"
+        and compat.mixes_up_f16_states(library)
+        and any(".ssm_" in t.name and t.type_name == "F16" for t in gguf.tensors)
+    ):
         yield (
             "its F16 weights do not work with this CPU's AMX in builds from b6122 to before b7324; "
             "use a newer build, or LLAMA_CFFI_CPU_VARIANT=icelake"
